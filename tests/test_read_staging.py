@@ -13,6 +13,7 @@ import pytest
 
 from riva_stream import (
     ConfigurationError,
+    DestinationConflictError,
     DigestMismatchError,
     HeldError,
     IntegrityError,
@@ -24,6 +25,7 @@ from riva_stream import (
 )
 from riva_stream.inspection.staging import STAGING_REPLACED
 from riva_stream.inspection.verify import verify
+from riva_stream.manifest import json_bytes
 from riva_stream.retry import RetryPolicy
 from riva_stream.s3 import Document, ObjectInfo, PartBody, RangeReply, Window
 from riva_stream.s3.memory import MemoryStore
@@ -124,6 +126,30 @@ async def staged(store: Store, size: int = MIB, seed: str = "a", **fields: Any) 
     request = StageRequest.model_validate(given | fields)
     await stage(request, store=store)
     return request
+
+
+async def reseal(store: Store, **changes: Callable[[dict[str, Any]], None]) -> None:
+    """Change ``artifact`` or ``manifest``, and write what vouches for them for what they are then."""
+    marker = store.read("staging_complete.txt")
+    artifact, manifest = store.read("artifact.json"), store.read("upload_manifest.json")
+    document, listed = json.loads(artifact), json.loads(manifest)
+    for name, change in changes.items():
+        change({"artifact": document, "manifest": listed}[name])
+    await store.write("artifact.json", json_bytes(document))
+    info = await store.head(BUCKET, f"{PREFIX}artifact.json")
+    assert info is not None
+    digest = hashlib.sha256(store.read("artifact.json")).hexdigest()
+    listed["files"]["metadata"] |= {
+        "etag": info.etag,
+        "size_bytes": info.size,
+        "checksum": f"sha256:{digest}",
+    }
+    listed["files"]["metadata"]["store_checksum"] = None
+    await store.write("upload_manifest.json", json_bytes(listed))
+    for name, old in (("artifact.json", artifact), ("upload_manifest.json", manifest)):
+        hashes = [hashlib.sha256(data).hexdigest().encode() for data in (old, store.read(name))]
+        marker = marker.replace(hashes[0], hashes[1])
+    await store.write("staging_complete.txt", marker)
 
 
 async def read_whole(store: Store, path: str = MODEL) -> bytes:
@@ -469,3 +495,50 @@ async def test_a_bucket_is_no_staging(store: Store, place: str) -> None:
         async with read_staging(place, store):
             pass
     assert not store.asked
+
+
+def updated(*path: str, **values: Any) -> Callable[[dict[str, Any]], None]:
+    def change(document: dict[str, Any]) -> None:
+        for step in path:
+            document = document[step]
+        document.update(values)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"artifact": updated("primary_model", relative_path="models/nowhere.riva")}, "primary-model"),
+        ({"artifact": updated(primary_model=None)}, "primary-model"),
+        ({"artifact": updated("model", version="v0")}, "place"),
+        ({"artifact": updated("model", name="canary")}, "place"),
+        ({"artifact": updated("deployment", environment="dev")}, "place"),
+        ({"artifact": updated("deployment", s3_bucket="elsewhere")}, "place"),
+        ({"artifact": updated(schema_version="2.0")}, "malformed"),
+        ({"manifest": updated(schema_version="2.0")}, "malformed"),
+    ],
+)
+async def test_a_sealed_document_that_contradicts_itself_is_not_handed_over(
+    store: Store, change: dict[str, Callable[[dict[str, Any]], None]], code: str
+) -> None:
+    request = await staged(store)
+    await reseal(store, **change)
+    report = await verify(store, BUCKET, PREFIX)
+    wrong = {found.code for entry in report.objects for found in entry.differences}
+    assert (report.ok, code in wrong) == (False, True), wrong
+    with pytest.raises(IntegrityError):
+        await read_whole(store)
+    error = DestinationConflictError if code == "malformed" else IntegrityError
+    with pytest.raises(error):
+        await stage(request.model_copy(update={"force": False}), store=store)
+
+
+async def test_unknown_fields_and_minor_versions_are_read(store: Store) -> None:
+    request = await staged(store)
+    newer = updated(schema_version="1.7", something_new={"a": 1})
+    await reseal(store, artifact=newer, manifest=newer)
+    report = await verify(store, BUCKET, PREFIX)
+    assert report.ok, [entry for entry in report.objects if not entry.ok]
+    await read_whole(store)
+    assert (await stage(request.model_copy(update={"force": False}), store=store)).outcome == "already_staged"

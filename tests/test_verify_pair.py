@@ -158,6 +158,7 @@ CONTRADICTIONS = [
     (setting("deployment", "s3_bucket", value="elsewhere"), "place"),
     (setting("deployment", "s3_prefix", value=f"s3://elsewhere/{PREFIX}"), "place"),
     (setting("deployment", "ready_for_deployment", value=False), "malformed"),
+    (setting("schema_version", value="99.0"), "malformed"),
     (setting("deployment_type", value="reference_only"), "mode"),
 ]
 

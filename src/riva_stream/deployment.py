@@ -31,6 +31,7 @@ from riva_stream.manifest import (
     Marker,
     Mode,
     Model,
+    SchemaVersion,
     UploadManifest,
 )
 from riva_stream.readback import UnreadableError, read_model
@@ -118,7 +119,7 @@ class DeploymentState(Document):
 class DeploymentDocument(Document):
     """``deployment.json``."""
 
-    schema_version: str = SCHEMA_VERSION
+    schema_version: SchemaVersion = SCHEMA_VERSION
     deployment_type: Mode
     """How the model was staged."""
     artifact_id: str

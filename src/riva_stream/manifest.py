@@ -12,7 +12,15 @@ from datetime import datetime
 from itertools import zip_longest
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, computed_field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    computed_field,
+    model_validator,
+)
 
 from riva_stream.events import Warned
 from riva_stream.layout import is_model
@@ -33,6 +41,7 @@ __all__ = [
     "Model",
     "ModelFile",
     "PromotedFrom",
+    "SchemaVersion",
     "Source",
     "StagedFile",
     "StagedFiles",
@@ -47,6 +56,15 @@ __all__ = [
 
 SCHEMA_VERSION = "1.0"
 
+
+def _readable(version: str) -> str:
+    if version.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
+        raise ValueError(f"only versions with the major number of {SCHEMA_VERSION} can be read")
+    return version
+
+
+SchemaVersion = Annotated[str, AfterValidator(_readable)]
+"""Another major number means that fields have another meaning; new fields alone change the minor number."""
 
 Mode = Literal["full", "reference_only", "bintarball_reference"]
 
@@ -236,7 +254,7 @@ class PromotedFrom(Document):
 class Artifact(Document):
     """``artifact.json``."""
 
-    schema_version: str = SCHEMA_VERSION
+    schema_version: SchemaVersion = SCHEMA_VERSION
     artifact_id: str
     created_at: datetime
     model: Model
@@ -289,7 +307,7 @@ class StagedFiles(Document):
 class UploadManifest(Document):
     """``upload_manifest.json``."""
 
-    schema_version: str = SCHEMA_VERSION
+    schema_version: SchemaVersion = SCHEMA_VERSION
     upload_id: str
     """The run id."""
     started_at: datetime

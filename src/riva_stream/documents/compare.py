@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -11,7 +11,16 @@ from riva_stream.deployment import DeploymentState
 from riva_stream.documents.read import Documents
 from riva_stream.errors import AccessDeniedError, DigestMismatchError, HeldError, TransientError, Where
 from riva_stream.layout import is_bintarball, prefix_of
-from riva_stream.manifest import Artifact, Deployment, Finding, Model, StagedFile, UploadManifest, payload_of
+from riva_stream.manifest import (
+    Artifact,
+    Deployment,
+    Finding,
+    Model,
+    ModelFile,
+    StagedFile,
+    UploadManifest,
+    payload_of,
+)
 from riva_stream.report import ObjectCheck
 from riva_stream.run import Run
 from riva_stream.s3 import Bucket, ObjectInfo, Stored
@@ -19,6 +28,7 @@ from riva_stream.sink import UploadRecord
 
 __all__ = [
     "ContradictionError",
+    "artifact_differences",
     "deployment_differences",
     "differences",
     "disagreements",
@@ -76,6 +86,15 @@ def disagreements(artifact: Artifact, manifest: UploadManifest, prefix: str) -> 
     entries = {file.s3_key: (file.size_bytes, file.checksum) for file in payload}
     known = {prefix + path: (size, f"sha256:{sha256}") for path, size, sha256, _ in payload_of(artifact)}
     return sorted({key for key, _ in entries.items() ^ known.items()})
+
+
+def artifact_differences(artifact: Artifact, prefix: str) -> list[Finding]:
+    """What ``artifact.json`` says otherwise than its prefix and than itself."""
+    found = _misplaced(artifact.model, artifact.deployment, prefix)
+    models: Sequence[ModelFile | None] = artifact.models or [None]
+    if artifact.primary_model not in models:
+        found.append(Finding(code="primary-model", message="its primary model is not one of its models"))
+    return found
 
 
 def deployment_differences(documents: Documents, prefix: str) -> list[Finding]:

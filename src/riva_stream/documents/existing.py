@@ -7,7 +7,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 from riva_stream.deployment import DOCUMENT_LIMIT, DeploymentDocument
-from riva_stream.documents.compare import deployment_differences, differences, disagreements
+from riva_stream.documents.compare import (
+    artifact_differences,
+    deployment_differences,
+    differences,
+    disagreements,
+)
 from riva_stream.documents.read import Documents, parse_documents
 from riva_stream.errors import (
     AccessDeniedError,
@@ -225,6 +230,12 @@ async def confirm(run: Run, existing: Existing) -> list[ObjectCheck]:
         IntegrityError: one is missing, or is not what was staged, or the documents disagree.
     """
     manifest, artifact = existing.manifest, existing.artifact
+    if artifact is not None and (wrong := artifact_differences(artifact, run.layout.prefix)):
+        raise IntegrityError(
+            f"{ARTIFACT_JSON} contradicts the staging: {wrong[0].message}",
+            where=Where("GetObject", run.layout.bucket, run.layout.prefix + ARTIFACT_JSON),
+            hint=f"stage it again with {option('force')}",
+        )
     if manifest is not None and artifact is not None:
         other = disagreements(artifact, manifest, run.layout.prefix)
         if other or not manifest.files.models:

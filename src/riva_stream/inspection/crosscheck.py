@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from riva_stream.deployment import DOCUMENTS, DeploymentDocument, ObjectReference
-from riva_stream.documents.compare import deployment_differences, disagreements
+from riva_stream.documents.compare import artifact_differences, deployment_differences, disagreements
 from riva_stream.documents.read import Documents
 from riva_stream.inspection.reports import VerifiedObject
 from riva_stream.inspection.uris import split
@@ -81,7 +81,8 @@ def crosscheck(documents: Documents, layout: Layout, ledger: Ledger) -> list[Sta
     if documents.deployment is not None:
         _deployment(documents, documents.deployment, layout, ledger)
     if artifact is not None:
-        _same_place(ledger, layout, ARTIFACT_JSON, artifact.deployment.s3_prefix)
+        for found in artifact_differences(artifact, prefix):
+            ledger.differs(prefix + ARTIFACT_JSON, found.code, found.message)
     if manifest is not None:
         _manifest(documents, manifest, layout, ledger)
     if not documents.is_full:

@@ -39,8 +39,8 @@ THEIRS = [
         "Transitions": [{"Days": 30, "StorageClass": "GLACIER"}, {"Days": 9, "StorageClass": "STANDARD_IA"}],
     },
 ]
-OURS = ["expire-dev", "bintarball-dev", "expire-staging", "bintarball-staging"]
-ABORTS = ["abort-prod", "abort-staging", "abort-dev"]
+OURS = ["expire:dev", "bintarball:dev", "expire:staging", "bintarball:staging"]
+ABORTS = ["abort:prod", "abort:staging", "abort:dev"]
 
 
 @pytest.fixture
@@ -114,13 +114,13 @@ async def test_put_as_it_is_printed_nothing_is_left_to_change(place: Place) -> N
 async def test_on_aws_the_marker_goes_before_what_it_vouches_for(place: Place) -> None:
     report = await planned(place, policy("dev", days=30, abort_days=5), by_size=True)
     rules = {rule["ID"]: rule for rule in report.document["Rules"]}
-    small = rules["riva-stream-expire-dev-documents"]
+    small = rules["riva-stream-expire:dev:documents"]
     assert small["Filter"] == {"And": {"Prefix": "dev/", "ObjectSizeLessThan": 128 << 10}}
     assert small["Expiration"] == {"Days": 30}
-    rest = rules["riva-stream-expire-dev"]
+    rest = rules["riva-stream-expire:dev"]
     # an upload can be open for 5 days, and its object is as old as the upload
     assert (rest["Filter"], rest["Expiration"]) == ({"Prefix": "dev/"}, {"Days": 36})
-    abort = rules["riva-stream-abort-dev"]["AbortIncompleteMultipartUpload"]
+    abort = rules["riva-stream-abort:dev"]["AbortIncompleteMultipartUpload"]
     assert abort == {"DaysAfterInitiation": 5}
     assert not report.warnings
 
@@ -147,7 +147,7 @@ async def test_prod_never_expires_unless_it_is_named(place: Place) -> None:
     for key in ("prod/m/v1/staging_complete.txt", f"{DEPLOYMENTS}prod/m/v1/deployment_ready.txt"):
         assert not [prefix for prefix in prefixes if key.startswith(prefix)]
     await set_rules(place, policy("prod", days=365))
-    assert {"expire-prod", "bintarball-prod"} < set(ids(place))
+    assert {"expire:prod", "bintarball:prod"} < set(ids(place))
     assert set(OURS) < set(ids(place))  # the others stay
 
 
@@ -169,12 +169,49 @@ async def test_by_tag_takes_the_place_of_the_rules_for_all(place: Place) -> None
     await set_rules(place, policy("dev"))
     await set_rules(place, policy("dev", by_tag=True, days=30))
     await set_rules(place, policy("dev", by_tag=True, days=60))
-    tagged = [name for days in (30, 60) for name in (f"expire-dev-tag-{days}", f"bintarball-dev-tag-{days}")]
-    assert sorted(ids(place)) == sorted(["abort-dev", *tagged])
+    tagged = [name for days in (30, 60) for name in (f"expire:dev:tag:{days}", f"bintarball:dev:tag:{days}")]
+    assert sorted(ids(place)) == sorted(["abort:dev", *tagged])
     tags = [rule["Filter"]["And"]["Tags"] for rule in rules_there(place) if "Expiration" in rule]
     assert {tag["Value"] for (tag,) in tags} == {"30", "60"}
     await set_rules(place, policy("dev"))
-    assert sorted(ids(place)) == ["abort-dev", "bintarball-dev", "expire-dev"]
+    assert sorted(ids(place)) == ["abort:dev", "bintarball:dev", "expire:dev"]
+
+
+@pytest.mark.parametrize("other", ["dev-documents", "dev-tag-7", "dev-tag-qa"])
+async def test_an_environment_with_a_similar_name_keeps_its_rules(place: Place, other: str) -> None:
+    wanted = policy("dev", days=30)
+    await set_rules(place, policy(other, days=365), by_size=True)
+    theirs = rules_there(place)
+    for change in (wanted, policy("dev", days=7, by_tag=True), policy("dev", remove=True), wanted):
+        await set_rules(place, change, by_size=True)
+        assert rules_there(place)[: len(theirs)] == theirs
+    await set_rules(place, policy("dev", other, days=60), by_size=True)
+    assert len(ids(place)) == 8
+
+
+@pytest.mark.parametrize("other", ["dev-documents", "dev-tag-7"])
+async def test_rules_with_the_ids_of_version_0_2_are_replaced_by_their_prefix(
+    place: Place, other: str
+) -> None:
+    for env in (other, "dev"):
+        await set_rules(place, policy(env, days=365), by_size=True)
+    new = rules_there(place)
+    # an ID that both environments had is that of the one that was set last
+    old = {rule["ID"].replace(":", "-"): rule | {"ID": rule["ID"].replace(":", "-")} for rule in new}
+    foreign = new[0] | {"ID": "riva-stream-expire-x", "Filter": {"Prefix": "logs/"}}
+    put = {"Rules": [*old.values(), foreign]}
+    place.client.put_bucket_lifecycle_configuration(Bucket=place.bucket, LifecycleConfiguration=put)
+    before = rules_there(place)
+    report = await set_rules(place, policy("dev", days=30), by_size=True)
+    kept = [rule for rule in before if f"{other}/" in json.dumps(rule) or rule["ID"].endswith("-x")]
+    there = rules_there(place)
+    assert [rule for rule in there if rule in before] == kept
+    assert sorted(rule["ID"] for rule in there if rule not in before) == sorted(
+        rule["ID"] for rule in new if '"dev/' in json.dumps(rule) or "/dev/" in json.dumps(rule)
+    )
+    assert {change.change for change in report.changes} == {"added", "removed"}
+    await set_rules(place, policy("dev", other, remove=True), by_size=True)
+    assert [rule["ID"] for rule in rules_there(place)] == ["riva-stream-expire-x"]
 
 
 async def test_ours_can_be_taken_away_again(place: Place) -> None:
@@ -233,7 +270,7 @@ async def test_bintarball_references_expire_with_their_environment(place: Place)
     wanted = policy("dev", days=30, abort_days=5)
     report = await set_rules(place, wanted, clock=lambda: later)
     assert rules_there(place)[:2] == theirs
-    (rule,) = [rule for rule in rules_there(place) if rule["ID"] == "riva-stream-bintarball-dev"]
+    (rule,) = [rule for rule in rules_there(place) if rule["ID"] == "riva-stream-bintarball:dev"]
     assert (rule["Filter"], rule["Expiration"]) == ({"Prefix": f"{DEPLOYMENTS}dev/"}, {"Days": 30})
     _, references = report.extent
     assert (references.environment, references.stagings, references.objects) == ("dev", 1, 4)
@@ -379,7 +416,7 @@ async def test_the_command_line_prints_the_document_alone(place: Place) -> None:
     done = await asyncio.to_thread(call, f"s3://{place.bucket}", "--days", "30", place=place)
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
-    assert [rule["ID"] for rule in printed["Rules"][:3]] == ["logs", "cold", "riva-stream-expire-dev"]
+    assert [rule["ID"] for rule in printed["Rules"][:3]] == ["logs", "cold", "riva-stream-expire:dev"]
     assert "7 added" in done.stderr
     assert f"{DEPLOYMENTS}dev/  0 references, 0 objects" in done.stderr
     assert f"retention s3://{place.bucket} --days 30 > lifecycle.json" in done.stderr

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -39,14 +39,46 @@ __all__ = ["Extent", "Policy", "RetentionReport", "RuleChange", "retention"]
 
 _OURS = "riva-stream-"
 """Prefix of the ID of each of our rules."""
-_EXPIRE = f"{_OURS}expire-"
-_BINTARBALL = f"{_OURS}bintarball-"
-"""Prefixes of the IDs of the rules for stagings, and of those for bintarball references."""
-_SMALL = "-documents"
-"""Suffix of the ID of a rule for the marker and the documents."""
 
 Rule = Mapping[str, Any]
 """In the format of the AWS command line."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What makes a rule ours: its ID, and the prefix in its filter."""
+
+    kind: str
+    """``expire`` (stagings), ``bintarball`` (bintarball references) or ``abort`` (uploads)."""
+    env: str
+    only: tuple[str, ...] = ()
+    """``tag`` and a number of days, ``documents``: which objects."""
+
+    @property
+    def id(self) -> str:
+        """Its parts are separated by a character that no environment has."""
+        return _OURS + ":".join((self.kind, self.env, *self.only))
+
+    @property
+    def prefix(self) -> str:
+        """Of the keys that the rule applies to."""
+        return f"{DEPLOYMENTS if self.kind == 'bintarball' else ''}{self.env}/"
+
+    @classmethod
+    def of(cls, rule: Rule) -> Self | None:
+        """Recognise a rule of ours.
+
+        Version 0.2 separated the parts of its IDs by hyphens: only the prefix says where the environment ends in one.
+        """
+        among = rule.get("Filter", {})
+        prefix = among.get("And", among).get("Prefix", rule.get("Prefix", ""))
+        env = prefix.removeprefix(DEPLOYMENTS).removesuffix("/")
+        id_ = rf"{_OURS}(expire|bintarball|abort)[:-]{re.escape(env)}([:-]tag[:-]\d+)?([:-]documents)?"
+        if (found := re.fullmatch(id_, rule.get("ID", ""))) is None:
+            return None
+        kind, tag, small = found.groups("")
+        own = cls(kind, env, tuple(re.findall(r"\w+", tag + small)))
+        return own if own.prefix == prefix else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,52 +108,38 @@ class Policy:
             return []
         made: list[Rule] = []
         for env in self.expire:
-            which = f"-tag-{self.days}" if self.by_tag else ""
-            name, below = f"{_EXPIRE}{env}{which}", f"{env}/"
+            tag = ("tag", str(self.days)) if self.by_tag else ()
             if by_size:
-                made.append(
-                    self._expiring(f"{name}{_SMALL}", below, self.days, ObjectSizeLessThan=_DOCUMENTS_BELOW)
-                )
-            made.append(self._expiring(name, below, self.days_of_bytes(by_size=by_size)))
-            made.append(self._expiring(f"{_BINTARBALL}{env}{which}", f"{DEPLOYMENTS}{env}/", self.days))
-        made += [
-            _rule(
-                f"{_OURS}abort-{env}",
-                f"{env}/",
-                AbortIncompleteMultipartUpload={"DaysAfterInitiation": self.abort_days},
-            )
-            for env in self.clean
-        ]
+                small = _Own("expire", env, (*tag, "documents"))
+                made.append(self._expiring(small, self.days, ObjectSizeLessThan=_DOCUMENTS_BELOW))
+            made.append(self._expiring(_Own("expire", env, tag), self.days_of_bytes(by_size=by_size)))
+            made.append(self._expiring(_Own("bintarball", env, tag), self.days))
+        abort = {"DaysAfterInitiation": self.abort_days}
+        made += [_rule(_Own("abort", env), AbortIncompleteMultipartUpload=abort) for env in self.clean]
         return made
 
-    def _expiring(self, name: str, prefix: str, days: int, **filters: Any) -> Rule:
+    def _expiring(self, own: _Own, days: int, **filters: Any) -> Rule:
         if self.by_tag:
             filters["Tags"] = [{"Key": "retention-days", "Value": str(self.days)}]
         actions: dict[str, Any] = {"Expiration": {"Days": days}}
         if self.noncurrent_days is not None:
             actions["NoncurrentVersionExpiration"] = {"NoncurrentDays": self.noncurrent_days}
-        return _rule(name, prefix, filters, **actions)
+        return _rule(own, filters, **actions)
 
-    def replaces(self, name: str) -> bool:
-        """Whether the rule called ``name`` is one of ours that these rules replace.
+    def replaces(self, own: _Own) -> bool:
+        """Whether these rules replace one of ours.
 
         Rules by tag and rules for all objects of an environment exclude each other; those by tag for other numbers
         of days are kept beside new ones.
         """
-        for env in {*self.expire, *self.clean}:
-            expiring = (f"{_EXPIRE}{env}", f"{_BINTARBALL}{env}")
-            plain = {*expiring, f"{_EXPIRE}{env}{_SMALL}"}
-            tagged = name.startswith(tuple(f"{rule}-tag-" for rule in expiring))
-            if self.remove and (name in plain | {f"{_OURS}abort-{env}"} or tagged):
-                return True
-            if env in self.expire and (name in plain or (tagged and not self.by_tag)):
-                return True
-        return False
+        if self.remove:
+            return own.env in {*self.expire, *self.clean}
+        return own.env in self.expire and own.kind != "abort" and not (self.by_tag and "tag" in own.only)
 
 
-def _rule(name: str, prefix: str, filters: Mapping[str, Any] | None = None, **actions: Any) -> Rule:
-    among = {"And": {"Prefix": prefix, **filters}} if filters else {"Prefix": prefix}
-    return {"ID": name, "Filter": among, "Status": "Enabled", **actions}
+def _rule(own: _Own, filters: Mapping[str, Any] | None = None, **actions: Any) -> Rule:
+    among = {"And": {"Prefix": own.prefix, **filters}} if filters else {"Prefix": own.prefix}
+    return {"ID": own.id, "Filter": among, "Status": "Enabled", **actions}
 
 
 class RuleChange(Document):
@@ -246,10 +264,16 @@ def _warn_of_rules(
 
 
 def _merged(there: Sequence[Rule], policy: Policy, *, by_size: bool) -> list[Rule]:
-    """Merge by ID: our rules are replaced in place, appended or dropped as wanted; other rules stay unchanged."""
-    new = {rule["ID"]: rule for rule in policy.rules(by_size=by_size)}
-    kept = [rule for rule in there if rule.get("ID") in new or not policy.replaces(rule.get("ID", ""))]
-    return [new.pop(rule.get("ID", ""), rule) for rule in kept] + list(new.values())
+    """Merge: our rules are replaced in place, appended or dropped as wanted; other rules stay unchanged."""
+    wanted = {rule["ID"]: rule for rule in policy.rules(by_size=by_size)}
+    merged: dict[int | str, Rule] = {}
+    for number, rule in enumerate(there):
+        own = _Own.of(rule)
+        if own is not None and own.id in wanted:
+            merged[own.id] = wanted[own.id]
+        elif own is None or not policy.replaces(own):
+            merged[number] = rule
+    return list((merged | wanted).values())
 
 
 def _lines(rules: Sequence[Rule]) -> list[str]:

@@ -83,7 +83,7 @@ ROOMS: dict[str, set[str]] = {
     | {"s3", "inspection", "preflight", "log_delivery", "log_place", "config", "flow", "catalogue"}
     | {"manifest", "deployment", "report", "state", "handover", "pipeline"},
     "__main__": {"cli"},
-    "child": {"__main__"},
+    "child": {"__main__", "redact"},
 }
 WRITERS = {
     "destination": "changes what readers can see",

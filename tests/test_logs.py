@@ -328,6 +328,59 @@ def test_no_secret_survives_in_any_file(where: str, more: list[str], tmp_path: P
     assert any("leaked" in text for name, text in texts.items() if name.endswith("R5.log"))
 
 
+@pytest.mark.parametrize(("where", "loop"), [("environment", "asyncio"), ("file", "auto")])
+def test_children_of_stage_all_redact_what_stage_redacts(
+    where: str, loop: str, place: Place, tmp_path: Path
+) -> None:
+    """Though they are not given the variables: those would configure what they stage."""
+    place.source()
+    variables = {
+        "LOG_REDACT": "RIVA_CUSTOMER, NVIDIA_DRIVERS_S3_BUCKET",
+        "RIVA_CUSTOMER": "acme-corp",
+        "NVIDIA_DRIVERS_S3_BUCKET": "elsewhere",
+        "RIVA_API_KEY": NGC,
+        "LOG_LEVEL": "debug",
+        "LOG_DIR": str(tmp_path / "logs"),
+        "RIVA_STREAM_KEEP_RUNS": "nonsense",
+    }
+    if where == "file":
+        # More than a pipe holds, or a variable.
+        values = variables | {"HF_TOKEN": "x" * 200_000, "OTHER_PASSWORD": OTHER}
+        (tmp_path / ".env").write_text("".join(f"{name}='{value}'\n" for name, value in values.items()))
+    entry = {
+        "bucket": place.bucket,
+        "env": "prod",
+        "model_name": "acme-corp",
+        "description": f"elsewhere {NGC}" + f" {OTHER}" * (where == "file"),
+    }
+    sources = {"v1": SOURCE_KEY, "v2": "acme-corp/missing.tar.gz"}
+    entries = [{**entry, "source": f"s3://{place.bucket}/{sources[v]}", "model_version": v} for v in sources]
+    (tmp_path / "c.json").write_text(json.dumps({"staging": entries}))
+    done = run(
+        *("riva_stream", "stage-all", "c.json", "--json", f"--loop={loop}"),
+        cwd=tmp_path,
+        env={**os.environ, **(variables if where == "environment" else {})},
+        timeout=120,
+    )
+    first, second, _ = map(json.loads, done.stdout.splitlines())
+    assert {first["exit_code"], second["exit_code"]} == {0, 66}, done.stdout
+    assert first["destination"].startswith(f"s3://{place.bucket}/prod/acme-corp/v"), (
+        "only files are redacted so"
+    )
+    texts = {"stdout": done.stdout.replace("acme-corp", ""), "stderr": done.stderr.replace("acme-corp", "")}
+    for path in [*(tmp_path / "state").rglob("*"), *(tmp_path / "logs").iterdir()]:
+        if path.name == "diagnostics.tar.gz":
+            texts |= {f"{path}:{name}": text for name, text in bundle_of(path).items()}
+        elif path.suffix in {".log", ".jsonl"}:
+            texts[str(path)] = path.read_text()
+    assert len(texts) == 2 + 2 * 2 + 8
+    assert not [name for name, text in texts.items() if "acme-corp" in text or "elsewhere" in text]
+    assert not [name for name, text in texts.items() if NGC in text or OTHER in text]
+    logs = [text for name, text in texts.items() if name.endswith(".log") and ":" not in name]
+    assert all("RIVA_STREAM_KEEP_RUNS must be" in log for log in logs)
+    assert NGC not in "".join(path.read_text() for path in (tmp_path / "state").rglob("request.json"))
+
+
 def test_of_the_environment_only_what_this_program_reads_is_shown(tmp_path: Path) -> None:
     hidden = {
         "RIVA_GPG_PASSPHRASE": "correct-horse-battery",

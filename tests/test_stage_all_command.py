@@ -55,6 +55,20 @@ def lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def test_a_file_of_settings_that_is_a_pipe_is_read_once(tmp_path: Path) -> None:
+    words = shlex.join([*DOUBLE, "stage-all", str(written(tmp_path, ["a"]))])
+    done = subprocess.run(
+        ["bash", "-c", f"{words} --env-file <(echo RIVA_STATE_DIR=there)"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "there" / "catalogue").is_dir()
+
+
 def test_json_is_a_line_for_each_and_one_for_all(tmp_path: Path) -> None:
     done = run(written(tmp_path, ["a", "b", "denied", "dies-1"]), "--json")
     assert done.returncode == 77

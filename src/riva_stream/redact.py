@@ -14,7 +14,17 @@ from functools import cache, partial
 from typing import Any
 from urllib.parse import quote
 
-__all__ = ["SECRETS", "Redactor", "is_secret", "redact", "remember", "without_userinfo"]
+__all__ = [
+    "NAMED",
+    "SECRETS",
+    "Redactor",
+    "for_child",
+    "from_parent",
+    "is_secret",
+    "redact",
+    "remember",
+    "without_userinfo",
+]
 
 _NAMES = (
     "AWS_ACCESS_KEY_ID",  # no secret by itself, but a user who swaps the two has the secret here
@@ -84,10 +94,39 @@ def is_secret(name: str) -> bool:
 
 def remember(variables: Mapping[str, str]) -> None:
     """Redact from now on the values of those variables whose names say that they are secret."""
-    for name, value in variables.items():
-        if is_secret(name):
-            _remembered.update(_spellings(value))
+    _remember(value for name, value in variables.items() if is_secret(name))
+
+
+def _remember(secrets: Iterable[str]) -> None:
+    for secret in secrets:
+        _remembered.update(_spellings(secret))
     _longest_first[:] = sorted(_remembered, key=len, reverse=True)
+
+
+NAMED: list[str] = []
+"""Values of variables that LOG_REDACT names and that only the parent of this process has."""
+
+
+def for_child(*places: Mapping[str, str], names: Iterable[str]) -> bytes:
+    """What a child process must redact, though it does not get the variables: input for :func:`from_parent`.
+
+    Args:
+        places: of variables, highest precedence first.
+        names: variables that LOG_REDACT names.
+    """
+    secrets = [value for place in places for name, value in place.items() if is_secret(name)]
+    found = (next((place[name] for place in places if place.get(name, "").strip()), "") for name in names)
+    return json.dumps([secrets, [value.strip() for value in found]]).encode()
+
+
+def from_parent(data: bytes) -> None:
+    """Redact from now on what the parent process redacts.
+
+    Raises:
+        ValueError: the parent ended before it had written all of it.
+    """
+    secrets, NAMED[:] = json.loads(data)
+    _remember(secrets)
 
 
 def redact(text: str) -> str:

@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from types import MappingProxyType
+from typing import Any, cast, get_args
 from urllib.parse import urlsplit
 
 import anyio
@@ -29,6 +30,7 @@ from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError, RivaStreamError, TransientError
 from riva_stream.events import Event, Observer, Warned, kind_of
 from riva_stream.preflight.host import free_memory
+from riva_stream.redact import for_child
 from riva_stream.report import ErrorReport, StageReport
 from riva_stream.sizes import plain
 from riva_stream.uris import partition_of
@@ -50,6 +52,8 @@ _OF_ONE_STAGING = frozenset(
     | {"RIVA_STREAM_CALLED_AS", "RIVA_STREAM_PARSE_ONLY"}
 )
 """Variables, beside RIVA_*, by which the environment configures ``stage``: here only the catalogue does."""
+_OF_LOGS = ("LOG_", "RIVA_STREAM_KEEP_RUNS")
+"""Variables of a ``.env`` that children get: they do not read the file, which also configures ``stage``."""
 _KINDS = {kind_of(kind): TypeAdapter[Event](kind) for kind in get_args(Event)}
 _NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 _groups: set[int] = set()
@@ -98,7 +102,12 @@ class LocalEngine:
 
 
 async def stage_in_child(
-    request: StageRequest, observer: Observer, *, state_dir: Path, program: Sequence[str] | None = None
+    request: StageRequest,
+    observer: Observer,
+    *,
+    state_dir: Path,
+    program: Sequence[str] | None = None,
+    env_file: Mapping[str, str] | None = None,
 ) -> StageReport:
     """Stage a request in a child process: ``python -m riva_stream.child stage --json``.
 
@@ -107,6 +116,8 @@ async def stage_in_child(
         observer: is told of its progress, every few seconds.
         state_dir: the child's own state directory is in it.
         program: the command line without the command; None: this very program.
+        env_file: the variables of a ``.env``. Of these, and of the environment's that it does not get, the child learns
+            how to log, and what it must redact, through a pipe.
 
     Raises:
         StagingFailed: it failed.
@@ -115,21 +126,26 @@ async def stage_in_child(
     folder = state_of(request, state_dir).absolute()
     argv = [*(program or _PROGRAM), *arguments(request), f"--state-dir={folder}"]
     child = _Child(observer)
+    environment = environment_for(request, env_file=env_file or {})
+    names = [name.strip() for name in environment.get("LOG_REDACT", "").split(",")]
     try:
         # In its own session: Ctrl-C in the terminal reaches only this process, which then stops its children.
         transport, _ = await asyncio.get_running_loop().subprocess_exec(
             lambda: child,
             *argv,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment_for(request),
+            env=environment,
             start_new_session=True,
         )
     except OSError as error:
         raise _not_started(error) from error
     _groups.add(group := transport.get_pid())
     try:
+        stdin = cast(asyncio.WriteTransport, transport.get_pipe_transport(0))
+        stdin.write(for_child(os.environ, env_file or {}, names=names))
+        stdin.close()  # once all of it is written
         await child.ended.wait()
     except BaseException:
         with anyio.CancelScope(shield=True):
@@ -217,19 +233,31 @@ def arguments(request: StageRequest) -> list[str]:
     return words
 
 
-def environment_for(request: StageRequest, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """This process's environment, with its credentials, but without anything else that would configure ``stage``."""
+def environment_for(
+    request: StageRequest,
+    environment: Mapping[str, str] = os.environ,
+    env_file: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, str]:
+    """This process's environment, with its credentials, but without anything else that would configure ``stage``.
+
+    Settings of logs that it lacks are those of ``env_file``.
+    """
     kept = {
         name: value
         for name, value in environment.items()
         if name not in _OF_ONE_STAGING and (not name.startswith("RIVA_") or name.startswith("RIVA_STREAM_"))
+    }
+    logs = {
+        name: value
+        for name, value in env_file.items()
+        if name.startswith(_OF_LOGS) and not environment.get(name, "").strip()
     }
     own = {
         "RIVA_STREAM_ADDRESSING": request.addressing,
         "AWS_ENDPOINT_URL_S3": request.endpoint_url,
         "RIVA_SOURCE_ENDPOINT_URL": request.source_endpoint_url,
     }
-    return kept | {name: value for name, value in own.items() if value is not None}
+    return kept | logs | {name: value for name, value in own.items() if value is not None}
 
 
 class _Child(asyncio.SubprocessProtocol):

@@ -45,7 +45,7 @@ from riva_stream.files import open_regular, read_end
 from riva_stream.handover import SCRIPT_ID, SCRIPT_NAME
 from riva_stream.log_place import LogPlace
 from riva_stream.printable import in_one_line, visible
-from riva_stream.redact import SECRETS, Redactor
+from riva_stream.redact import NAMED, SECRETS, Redactor
 from riva_stream.uris import split_uri
 
 __all__ = [
@@ -507,4 +507,4 @@ def _redactor(wanted: str, variable: Callable[[str], str]) -> Redactor:
     if on is False:
         return Redactor(accounts=False)
     names = [] if on else [name.strip() for name in wanted.split(",")]
-    return Redactor(names, [value for name in names if name and (value := variable(name))])
+    return Redactor(names, [*NAMED, *(value for name in names if name and (value := variable(name)))])

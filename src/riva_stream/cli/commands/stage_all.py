@@ -5,12 +5,14 @@ from __future__ import annotations
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Help, Invocation
 from riva_stream.cli.output import hanging, json_line, labelled, print_line, section, text_of
+from riva_stream.cli.settings.env_file import EnvFile, read_env_file
 from riva_stream.redact import SECRETS
 from riva_stream.sizes import human_size
 
@@ -111,7 +113,8 @@ def _stage_all(session: Session) -> CatalogueReport:
 
     args = session.args
     loaded = load_catalogue(args.catalogue)
-    fallback = _fallback(session, loaded)
+    file = read_env_file(args.env_file)
+    fallback = _fallback(session, loaded, file)
     overview, shown = _overview(session)
 
     def observe(event: Any, /) -> None:
@@ -119,7 +122,7 @@ def _stage_all(session: Session) -> CatalogueReport:
         if args.json and isinstance(event, EntryEnded):
             print_line(_line(event.report.model_dump(mode="json")))
 
-    engine = _engine(session)
+    engine = _engine(session, file)
     with shown:
         report = session.run(
             stage_all,
@@ -135,7 +138,7 @@ def _stage_all(session: Session) -> CatalogueReport:
     return report
 
 
-def _fallback(session: Session, loaded: LoadedCatalogue) -> dict[str, Any]:
+def _fallback(session: Session, loaded: LoadedCatalogue, file: EnvFile) -> dict[str, Any]:
     """How to reach the stores, where the catalogue does not say; this process has the credentials from here on."""
     from riva_stream.catalogue.plan import prepare
     from riva_stream.config import Stores
@@ -144,25 +147,27 @@ def _fallback(session: Session, loaded: LoadedCatalogue) -> dict[str, Any]:
     complete = all(
         template.fields.get("region") or template.fields.get("endpoint_url") for template in prepare(loaded)
     )
-    found = session.endpoint({"region": _NO_REGION} if complete else None)
+    found = session.endpoint({"region": _NO_REGION} if complete else None, env_file=file)
     return {
         name: value for name, value in found if name in Stores.model_fields and value and value != _NO_REGION
     }
 
 
-def _engine(session: Session) -> Engine:
+def _engine(session: Session, file: EnvFile) -> Engine:
     args = session.args
     if args.engine == "ray":
         from riva_stream.catalogue.ray_engine import RayEngine
 
         return RayEngine(args.ray_address, at_once=args.at_once)
-    from riva_stream.catalogue.local import LocalEngine, end_children
+    from riva_stream.catalogue.local import LocalEngine, end_children, stage_in_child
 
-    state_dir = options.find_state_dir(args)
+    state_dir = options.state_dir_of(args, file)
     if not args.dry_run:
         _check_state(state_dir)
     session.watch.before_the_end(end_children)
-    return LocalEngine(at_once=args.at_once, state_dir=state_dir)
+    return LocalEngine(
+        at_once=args.at_once, run=partial(stage_in_child, state_dir=state_dir, env_file=file.values)
+    )
 
 
 def _check_state(folder: Path) -> None:

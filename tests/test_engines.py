@@ -7,9 +7,12 @@ import importlib.util
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock, MagicMock
 
 import anyio
 import pytest
@@ -161,6 +164,38 @@ async def test_a_node_on_which_something_is_missing_is_no_reason_to_try_again(
     assert report.entries[0].error is not None
     assert "No module named 'not_on_a_node'" in report.entries[0].error.message
     assert "every node" in report.entries[0].next_step
+
+
+class _TaskError(Exception):
+    cause = AssertionError()
+
+
+class _Task:
+    """Stands in for the board, too, which has nothing."""
+
+    take = SimpleNamespace(remote=AsyncMock(return_value={}))
+
+    def __await__(self) -> Iterator[None]:
+        yield from ()
+        raise _TaskError
+
+
+async def test_an_error_of_ray_without_a_text_is_told_by_its_type(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ray = MagicMock()
+    ray.exceptions = SimpleNamespace(RayTaskError=_TaskError, RayError=_TaskError)
+    ray.remote.return_value.options.return_value.remote.return_value = _Task()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.util.scheduling_strategies", MagicMock())
+    report = await stage_all(catalogue(tmp_path, "fine"), engine=RayEngine())
+    assert outcomes(report) == {"fine": ("failed", 78)}
+    assert report.entries[0].error is not None
+    assert report.entries[0].error.message.endswith("could not start this staging: AssertionError")
+    ray.is_initialized.return_value = False
+    ray.init.side_effect = ConnectionError()
+    with pytest.raises(ConfigurationError, match=r"cannot be reached: ConnectionError$"):
+        RayEngine()
 
 
 def test_without_ray_its_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

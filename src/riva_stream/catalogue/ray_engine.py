@@ -127,7 +127,7 @@ class RayEngine:
                 return error.cause
             # Any other failure is returned by the task, so this one never began.
             return ConfigurationError(
-                f"the node could not start this staging: {str(error.cause).splitlines()[0]}",
+                f"the node could not start this staging: {_reason(error.cause)}",
                 hint="the same versions of Python and riva-stream[ray] are needed here and on every node",
             )
         except errors.RayError as error:
@@ -203,10 +203,15 @@ def _connect(address: str | None) -> Any:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigurationError(
-            f"the Ray cluster cannot be reached: {str(error).splitlines()[0]}",
+            f"the Ray cluster cannot be reached: {_reason(error)}",
             hint="check --ray-address and RAY_ADDRESS; ray status, on the head, shows whether it is up",
         ) from error
     return ray
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error's text; if it has none, its type."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _work(run: RunOne, request: StageRequest, board: Any, key: str) -> StageReport | ErrorReport:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from datetime import UTC, datetime
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 from riva_stream.config import StageRequest
 from riva_stream.errors import (
@@ -226,6 +227,8 @@ async def _run(  # noqa: C901, PLR0912, PLR0915 - a list of scenarios
                 await asyncio.sleep(60)
             finally:
                 time.sleep(60)  # noqa: ASYNC251 - a loop that is stuck for good
+        case "close":
+            asyncio.get_running_loop().run_in_executor(None, _signal_and_hang)
         case "flood":
             for number in range(20_000):
                 observer(RetryScheduled(operation="UploadPart", attempt=number, delay=0.1, reason="x" * 50))
@@ -255,7 +258,24 @@ async def _run(  # noqa: C901, PLR0912, PLR0915 - a list of scenarios
     observer(StageFinished(run_id=run_id, outcome="staged", seconds=2.0))
     if request.dry_run:
         return report(run_id, outcome="planned", artifact=None, marker=None, objects=[], plan=plan())
-    return report(run_id, warnings=[Warned(code="double", message="a warning of the run")])
+    made = report(run_id, warnings=[Warned(code="double", message="a warning of the run")])
+    return _Signalled.model_construct(**dict(made)) if scenario == "copy" else made
+
+
+def _signal_and_hang() -> None:
+    """As on a disk that hangs; the signal comes when the run has long had its result."""
+    time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(15)
+
+
+class _Signalled(StageReport):
+    """A report during whose copying, after the event loop is closed, a signal comes."""
+
+    def model_copy(self, **options: Any) -> Self:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)
+        return super().model_copy(**options)
 
 
 def main() -> int:

@@ -115,6 +115,23 @@ def test_a_signal_before_the_run_begins(number: signal.Signals, code: int, tmp_p
     assert "interrupted by" in err
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("scenario", ["close", "copy"])
+def test_a_signal_after_the_result_changes_nothing(scenario: str, loop: str, tmp_path: Path) -> None:
+    """``close``: while the event loop closes, which waits for a thread that hangs, though not to its end."""
+    began = time.monotonic()
+    with start(scenario, "--json", "--loop", loop, "--state-dir", str(tmp_path)) as process:
+        assert process.stdout is not None
+        document = process.stdout.readline() + "".join(iter(process.stdout.readline, "}\n")) + "}"
+        assert time.monotonic() - began < 12
+        process.kill() if scenario == "close" else process.wait()
+        assert process.stderr is not None
+        assert "stopping cleanly" not in process.stderr.read()
+    assert json.loads(document)["outcome"] == "staged"
+    assert "status=success" in (tmp_path / "130.status").read_text()
+    assert scenario == "close" or process.returncode == 0
+
+
 @pytest.mark.parametrize("number", [number for number, _ in STOPS])
 def test_a_signal_that_the_caller_ignores_stays_ignored(number: signal.Signals) -> None:
     if number == signal.SIGTERM and is_measured():

@@ -20,6 +20,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -32,6 +33,8 @@ T = TypeVar("T")
 
 _PATIENCE = 1.0
 """Seconds after a signal during which others belong to the same request."""
+_GRACE = 3.0
+"""Seconds for threads that are still at work when the run has its result, such as on a disk that hangs."""
 _ASKING = (signal.SIGINT, signal.SIGTERM)
 _WARNING = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 """Caught only where they would kill the process: one that is handled or ignored (``nohup``) has another meaning."""
@@ -96,14 +99,18 @@ class SignalWatch:
 
     @contextmanager
     def calling(self, stop: Callable[[int], object]) -> Iterator[None]:
-        """While entered, the first signal calls ``stop`` with its number, in the watch's thread."""
+        """While entered, the first signal calls ``stop`` with its number, in the watch's thread; after that, nothing."""
         with self._lock:
-            before, self._stop = self._stop, stop
+            self._stop = stop
         try:
             yield
         finally:
-            with self._lock:
-                self._stop = before
+            self.settled()
+
+    def settled(self) -> None:
+        """There is a result, which the first signal no longer changes."""
+        with self._lock:
+            self._stop = lambda _: None
 
     def before_the_end(self, call: Callable[[], None]) -> None:
         """Register ``call`` to be called like ``on_second``, and before it."""
@@ -139,6 +146,8 @@ def run(
 ) -> T:
     """Run the coroutine of ``main`` in its own event loop until it ends or a signal arrives.
 
+    A signal that arrives after it has ended, while the event loop is closed, changes nothing.
+
     Args:
         main: creates the coroutine to run.
         watch: an entered watch; its first signal cancels the run and lets it clean up.
@@ -167,17 +176,32 @@ def _factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _watched(main: Coroutine[Any, Any, T], watch: SignalWatch, on_signal: Callable[[int], None]) -> T:
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(_Threads(thread_name_prefix="asyncio"))
     task = loop.create_task(main)
+    is_stopped = False
 
     def stop(number: int) -> None:
-        task.cancel()
-        on_signal(number)
+        nonlocal is_stopped
+        if task.cancel():  # otherwise it has its result
+            is_stopped = True
+            on_signal(number)
 
     with watch.calling(lambda number: loop.call_soon_threadsafe(stop, number)):
         try:
             return await task
         except BaseException as error:
-            if watch.caught:
+            if is_stopped:
                 # What the clean-up ran into is worth reporting, the cancellation itself is not.
                 raise Interrupted(watch.caught) from (None if task.cancelled() else error)
             raise
+
+
+class _Threads(ThreadPoolExecutor):
+    """Threads for work that blocks. Closing the event loop, which shuts them down, waits for them, but not for ever."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait=False, cancel_futures=cancel_futures)
+        if wait:
+            waiting = threading.Thread(target=super().shutdown, daemon=True)
+            waiting.start()
+            waiting.join(_GRACE)

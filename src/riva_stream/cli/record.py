@@ -287,7 +287,7 @@ class Record:
         work = partial(deliver, self.request, target, found, run_id=self._run_id, seconds=15.0)
         try:
             run(work, watch=watch, on_signal=lambda _: None)
-        except Interrupted as error:  # now, or already the run; then its own reason counts
+        except Interrupted as error:
             raise InterruptedError(str(error.__cause__ or "it was interrupted")) from error
 
     def _remove_old(self, settings: LogSettings) -> None:

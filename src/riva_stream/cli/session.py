@@ -198,19 +198,19 @@ def _outcome(session: Session, work: Callable[[Session], R], *, hands_over: Hand
     last = ""
     try:
         try:
-            with redirect_stderr(StandardError(session.observe)):
-                _set_up_logging(debug=args.debug)
-                _forget_empty_variables(session)
-                _refuse_bytes(args)
-                outcome = work(session)
-        except KeyboardInterrupt:  # a signal before the event loop ran
+            try:
+                with redirect_stderr(StandardError(session.observe)):
+                    _set_up_logging(debug=args.debug)
+                    _forget_empty_variables(session)
+                    _refuse_bytes(args)
+                    outcome = work(session)
+            except Exception as error:  # noqa: BLE001 - the edge: nothing goes further
+                outcome = failure_of(error, session.invocation)
+            session.watch.settled()
+        except KeyboardInterrupt:  # a signal before the event loop ran: from there on none raises this
             outcome = failure_of(Interrupted(session.watch.caught or signal.SIGINT), session.invocation)
-        except Exception as error:  # noqa: BLE001 - the edge: nothing goes further
-            outcome = failure_of(error, session.invocation)
         if session.record is not None:
-            # The work is done: a signal that arrives now has nothing left to cancel.
-            with session.watch.calling(lambda _: None):
-                outcome = session.record.settle(outcome, session.watch)
+            outcome = session.record.settle(outcome, session.watch)
         if isinstance(outcome, Failure):
             last = (
                 failed_line(outcome.document(run_id))

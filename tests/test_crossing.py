@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -12,7 +13,10 @@ from pydantic import ValidationError
 
 from riva_stream import PromoteRequest, RivaStreamError, StageRequest, promote, stage
 from riva_stream.errors import DestinationConflictError, TransientError
+from riva_stream.inspection.status import status
 from riva_stream.manifest import to_json
+from riva_stream.retry import Retrier
+from riva_stream.s3 import Bucket, StoreSettings
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.memory import MemoryStore
 from tests.contract.ground import body
@@ -410,3 +414,18 @@ async def test_a_marker_that_may_not_be_read_again_is_gone_only_where_that_may_b
         await stage(request, store=store)
     assert caught.value.exit_code == code
     assert store.reads > 2
+
+
+async def test_one_refusal_does_not_hide_a_live_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`status` said that nothing is there, and to stage it from the beginning."""
+    store = Held()
+    await store.beats()
+    store.refusals = 1
+
+    @asynccontextmanager
+    async def opened(*_: object, **__: object) -> AsyncIterator[Bucket]:
+        yield Bucket(store, "staging", Retrier())
+
+    monkeypatch.setattr("riva_stream.inspection.status.open_bucket", opened)
+    assert (await status(StoreSettings(), "staging", SECOND)).state == "in_flight"
+    assert not store.refusals

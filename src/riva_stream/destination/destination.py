@@ -340,8 +340,7 @@ class Destination:
         whole = self.uploads.whole_crc64nvme(upload)
         # Afterwards the run id tells our object from the old one, unless that came from a run with the same id.
         before = condition.get("if_match") if run_id == upload.created_by else None
-        in_doubt = False
-        """Whether an attempt may have succeeded whatever its answer was."""
+        in_doubt = False  # whether an attempt may have succeeded, whatever its answer was
 
         async def once() -> Stored:
             nonlocal in_doubt

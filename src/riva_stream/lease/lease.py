@@ -109,7 +109,8 @@ async def read_journal(bucket: Bucket, key: str, *, listed: bool = False) -> Fou
     Raises:
         AccessDeniedError: it may not be read.
     """
-    return _found(await (bucket.get_confirming_absence if listed else bucket.get_or_none)(key, limit=_LIMIT))
+    get = bucket.get_confirming_absence if listed else bucket.get_confirming_refusal
+    return _found(await get(key, limit=_LIMIT))
 
 
 def _found(document: Document | None) -> Found | None:

@@ -114,10 +114,10 @@ class Policy:
             ArchiveError: the entry matches, but it is not one that can be staged as it is; or it does not, and has the
                 path of a member that was selected.
         """
-        place = f"member {show(entry.name)} (header at byte {entry.offset} of the tar stream)"
         if entry.kind == "directory" or not self.matches(entry.name):
-            self._check_replaces_none(entry, place)
+            self._check_replaces_none(entry)
             return None
+        place = _place_of(entry)
         if entry.kind != "file":
             target = f" to {show(entry.link)}" if entry.link else ""
             raise ArchiveError(
@@ -150,15 +150,19 @@ class Policy:
         self._taken[key_name] = entry.name
         return Member(entry.name, key_name, entry.size, entry.index, entry.offset, entry.data_offset)
 
-    def _check_replaces_none(self, entry: Entry, place: str) -> None:
+    def _check_replaces_none(self, entry: Entry) -> None:
         path = _path_of(entry.name)
         model = self._taken.get(path[-1]) if path else None
         if model is not None and path == _path_of(model):
             raise ArchiveError(
-                f"{place} is a {entry.kind} with the path of the model {show(model)}, which GNU tar would replace with it",
+                f"{_place_of(entry)} is a {entry.kind} with the path of the model {show(model)}, which GNU tar would replace with it",
                 hint="give it or the model another name, and pack the archive again",
                 fault=ArchiveFault.MEMBER,
             )
+
+
+def _place_of(entry: Entry) -> str:
+    return f"member {show(entry.name)} (header at byte {entry.offset} of the tar stream)"
 
 
 def _path_of(name: str) -> list[str]:

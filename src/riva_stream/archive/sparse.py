@@ -24,6 +24,7 @@ __all__ = [
     "check_count",
     "check_map",
     "check_stored",
+    "in_blocks",
     "old_gnu_entries",
     "old_gnu_head",
     "pax_sparse",
@@ -212,7 +213,7 @@ def check_stored(segments: list[Segment], size: int, stored: int, place: str) ->
         raise ArchiveError(
             f"{place}: its sparse map leaves the {size} bytes of the file", fault=ArchiveFault.AMBIGUOUS
         )
-    if sum(_in_blocks(segment.length) for segment in segments) != _in_blocks(stored):
+    if sum(in_blocks(segment.length) for segment in segments) != in_blocks(stored):
         raise ArchiveError(
             f"{place}: its sparse map has {sum(segment.length for segment in segments)} bytes of data, its header {stored}",
             fault=ArchiveFault.MALFORMED,
@@ -249,7 +250,8 @@ def check_map(segments: list[Segment], size: int, place: str) -> list[Segment]:
     return data
 
 
-def _in_blocks(count: int) -> int:
+def in_blocks(count: int) -> int:
+    """``count`` bytes, padded to whole blocks."""
     return count + -count % 512
 
 

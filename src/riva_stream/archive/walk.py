@@ -15,6 +15,7 @@ from riva_stream.archive.sparse import (
     check_count,
     check_map,
     check_stored,
+    in_blocks,
     old_gnu_entries,
 )
 from riva_stream.archive.tar import (
@@ -302,7 +303,7 @@ class Walk:
         if self.state.real is not None:
             check_stored(segments, self.state.real, stored, self.state.place)
         if self.state.entry is None:
-            self._to_skip(stored + -stored % BLOCK)
+            self._to_skip(in_blocks(stored))
             return
         self.state.segments.extend(check_map(segments, self.state.entry.size, self.state.place))
         self.state.step = Step.DATA

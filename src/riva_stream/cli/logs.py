@@ -214,10 +214,8 @@ class LogFile(Printer):
         # The lock shows that the run is still running, for as long as the process lives, and blocks nobody.
         with contextlib.suppress(OSError):
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if read_end(self.path, 1) not in {
-                b"",
-                b"\n",
-            }:  # a killed run, or a full disk, has cut its last line
+            # A killed run, or a full disk, may have cut its last line.
+            if read_end(self.path, 1) not in {b"", b"\n"}:
                 os.write(self._descriptor, b"\n")
         return True
 
